@@ -35,10 +35,11 @@ async def hosts(each_database: None, tmp_path: Path) -> AsyncIterator[TwoHosts]:
 
 @pytest.mark.usefixtures("short_leases")
 @pytest.mark.fault(67)
-async def test_an_answer_that_is_stopped_before_another_host_takes_it_over_is_not_begun_again(
+async def test_what_is_stopped_or_deleted_before_another_host_takes_it_over_is_not_answered(
     tmp_path: Path, relay: DatabaseRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "MARGIN_S", 0.1)
+    monkeypatch.setattr(queue_status, "TICK_S", 60.0)  # no place is shown
     url, stopped, take_over = CHOSEN.url(tmp_path), asyncio.Event(), Hosts.take_over
     assert url is not None
 
@@ -55,16 +56,19 @@ async def test_an_answer_that_is_stopped_before_another_host_takes_it_over_is_no
         platform.gates.hold("one/1")
         await team.says("ana", "one")
         await platform.gates.reached("one/1")
+        await team.says("ben", "two")
         async with run_host(tmp_path, "second", platform) as second:
             await relay.cut()
             hosts = TwoHosts(first, second)
             hosts.tells(second)
             assert await team.command("stop", who="ana") == Notice("Stopped.")
+            await team.deletes("two")
             stopped.set()
             await platform.gates.open("one/1")
             assert (await team.reply_to("one")).reason is FinishReason.ABORT
-            assert second.engine.questions() == []
-            assert len(hosts.posts("one")) == 1
+            await team.asks("cleo", "three")
+            assert second.engine.questions() == ["three"]
+            assert (len(hosts.posts("one")), hosts.posts("two")) == (1, [])
             await relay.start()
             with pytest.raises(StorageError, match="has taken over"):
                 await asyncio.wait_for(first.running, 20)

@@ -82,6 +82,7 @@ class LiveReply:
         self._thoughts = ""
         self._thinking_since: float | None = None  # monotonic; thoughts are written, and no text
         self._said = asyncio.Event()
+        self._over = asyncio.Event()  # its end is stored, or another host goes on with it
         self._withdrawn = False
 
     async def run(self) -> None:
@@ -89,6 +90,7 @@ class LiveReply:
         typing = asyncio.create_task(self._keep_typing())
         try:
             await self._delivery.run()
+            await self._over.wait()  # else the request would seem to be lost while its end is being stored
         finally:
             typing.cancel()
 
@@ -112,6 +114,7 @@ class LiveReply:
 
     def release(self) -> None:
         """Show nothing more; what is stored and shown stays as it is."""
+        self._over.set()
         self._delivery.abandon()
 
     def question_edited(self) -> None:
@@ -204,19 +207,22 @@ class LiveReply:
                     log.error("The end of an answer could not be stored yet: %s", problem)
                 if failures.expired:
                     log.error("The end of an answer was never stored; its question is answered again at the next start")
-                    self._ended = True
-                    self._said.set()
+                    self._end()
                     self._delivery.abandon()
                     return
                 await asyncio.sleep(min(5.0, 0.5 * attempt))
-        self._ended = True
-        self._said.set()
+        self._end()
         if silent:
             with contextlib.suppress(Exception):  # the platform clears its status by itself
                 await self._adapter.status(self.request.key, None)
         elif self._composer.edited != edited:
             replies = await self._composed(final)
         self._delivery.show(replies)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._said.set()
+        self._over.set()
 
     def _show_thinking(self) -> None:
         if self._thinking_since is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bot.generation import queue_status
-from bot.storage import Host, postgresql
+from bot.hosts import host_watch
+from bot.storage import Host, Inbox, Unfinished, postgresql
 from bot.storage.history import History
 from bot.storage.hosts import Hosts
 from bot.types.errors import StorageError
@@ -88,6 +89,44 @@ async def test_a_question_that_is_deleted_before_anything_was_shown_gets_no_mess
     await team.reply_to("two")
     await team.asks("dan", "four")
     assert hosts.posts("three") == []
+
+
+@pytest.mark.fault(65)
+async def test_a_deleted_question_does_not_seem_lost_while_its_end_is_being_stored(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_status, "TICK_S", 60.0)  # no place is shown
+    monkeypatch.setattr(host_watch, "LOOK_S", 0.1)
+    begins, goes_on, looks = asyncio.Event(), asyncio.Event(), asyncio.Semaphore(0)
+    finish, unfinished = Inbox.finish, Hosts.unfinished
+
+    async def finish_later(*about: Any, **more: Any) -> None:  # Any: passed on
+        begins.set()
+        await goes_on.wait()
+        await finish(*about, **more)
+
+    async def count_look(self: Hosts) -> list[Unfinished]:
+        looks.release()
+        return await unfinished(self)
+
+    hosts.tells(hosts.first)
+    await ask_and_hold(hosts, "one")
+    holder = next(host for host in (hosts.first, hosts.second) if host.engine.running_now() == {"one"})
+    team, queue = channel_of(hosts.tells(holder), "one"), holder.live_state.queue
+    await team.says("cleo", "two")
+    monkeypatch.setattr(Inbox, "finish", finish_later)
+    deleting = asyncio.create_task(team.deletes("two"))
+    await asyncio.wait_for(begins.wait(), 20)
+    monkeypatch.setattr(Hosts, "unfinished", count_look)
+    async with asyncio.timeout(20):
+        for _ in range(8):  # of two hosts
+            await looks.acquire()
+    assert queue.waiting() == []
+    goes_on.set()
+    await deleting
+    await hosts.platform.gates.open("one/1")
+    await team.reply_to("one")
+    assert hosts.posts("two") == []
 
 
 @pytest.mark.parametrize("what", ["", "all"])

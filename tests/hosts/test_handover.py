@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from bot.hosts import handover
+from bot.hosts import handover, host_watch
 from bot.storage import Unfinished, postgresql
 from bot.storage.hosts import Hosts
 from bot.types.errors import StorageError
@@ -178,6 +178,7 @@ async def test_a_host_that_stops_gives_away_at_once_what_waits_for_its_model(tmp
 async def test_what_is_handed_over_to_a_host_that_stops_goes_back_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(host_watch, "LOOK_S", 0.1)
     async with slow_handover(tmp_path, slots=2) as (hosts, goes_on):
         hosts.tells(hosts.second)
         hosts.platform.gates.hold("three/1")

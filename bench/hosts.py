@@ -6,6 +6,7 @@ answers. Exit status 1 if a question was lost or answered twice or out of order,
 ended for another reason than its fault. `--standby`: one host serves, and the others stand by (INHOUSE_STANDBY).
 `--namespaces`: each host is in a network namespace, with links to the platforms and to the database; needs root.
 `--replica`: the database has a synchronous replica, which takes the place of the killed primary in the middle.
+`--outage 30`: the database crashes in the middle, under all hosts, and is back after so many seconds.
 """
 
 import argparse
@@ -55,6 +56,7 @@ COLUMNS = (
 )
 ALIVE = "SELECT name FROM hosts WHERE expires_at > CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 HELD = "SELECT message_id FROM requests WHERE status IN ('waiting', 'running') AND host = '{}'"
+STORED = "SELECT message_id, accepted_at FROM requests"
 ENDED = "SELECT platform, workspace, channel, thread, message_id, finished_at FROM requests ORDER BY id"
 
 
@@ -69,12 +71,13 @@ class Arguments:
     standby: bool
     namespaces: bool
     replica: bool
+    outage: float
     logs: Path | None
 
 
 @dataclass(slots=True)
 class Run:
-    """The hosts, the traffic and the faults of one run. asked_at: Unix times by question."""
+    """The hosts, the traffic and the faults of one run. asked_at: Unix times by question. outage: from when to when."""
 
     arguments: Arguments
     hosts: list[Host]
@@ -82,6 +85,7 @@ class Run:
     asked_at: dict[int, float] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     failed_over: float = 0.0
+    outage: tuple[float, float] | None = None
     began: float = field(default_factory=time.time)
     ended: float = 0.0
 
@@ -115,6 +119,9 @@ class Run:
             if self.arguments.replica and not self.failed_over and time.time() >= middle:
                 await asyncio.gather(*ending)
                 await self._fail_over()
+            if self.arguments.outage and not self.outage and time.time() >= middle:
+                await asyncio.gather(*ending)
+                await self._crash_database()
             await asyncio.sleep(min(self.arguments.every, until - time.time()))
             while not (able := await self._able()):  # noqa: ASYNC110 -- polls other processes
                 await asyncio.sleep(1)
@@ -136,6 +143,24 @@ class Run:
         print(f"{time.time() - self.began:4.0f} s: the primary is killed, the replica is promoted", flush=True)
         self.failed_over = await server.fail_over(PROMOTED_AFTER_S)
         await asyncio.sleep(AROUND_S)
+
+    async def _crash_database(self) -> None:
+        """Lets the database crash and come back while all hosts are well."""
+        await self.up()
+        server, sessions = CHOSEN.server, self._sessions()
+        assert server is not None
+        print(f"{time.time() - self.began:4.0f} s: the database crashes", flush=True)
+        began = time.time()
+        await asyncio.to_thread(server.stop, signal.SIGQUIT)
+        await asyncio.sleep(self.arguments.outage)
+        await asyncio.to_thread(server.start)
+        self.outage = (began, time.time())
+        await asyncio.sleep(AROUND_S)
+        opened = {name: number - sessions[name] for name, number in self._sessions().items()}
+        print(f"{time.time() - self.began:4.0f} s: sessions opened meanwhile: {opened}", flush=True)
+
+    def _sessions(self) -> dict[str, int]:
+        return {name: driver.sessions() for name, driver in self.setup.drivers.items()}
 
     async def settled(self) -> Verdict:
         """Waits until each question is answered, or for SETTLE_S no more were, and all hosts are well; the verdict."""
@@ -283,6 +308,14 @@ def tell(this: Run, verdict: Verdict, disorder: list[str]) -> int:
         begun = {number: all_[:1] for number, all_ in writes.items()}
         silent = report.longest_silence(begun, this.failed_over, this.failed_over + AROUND_S)
         print(f"after the primary was killed, no answer began for {silent:.1f} s")
+    if this.outage:
+        gone, back = this.outage
+        numbers = {each.message_id: each.number for each in this.setup.asked}
+        stored = {numbers[str(name)]: float(str(at)) for name, at in rows(this.setup.state, STORED) if name in numbers}
+        asked_meanwhile = [number for number, at in this.asked_at.items() if gone < at < back and number in stored]
+        waits = [stored[number] - back for number in asked_meanwhile]
+        print(f"without the database for {back - gone:.0f} s, in which {len(waits)} questions were asked; they were")
+        print(f"stored after it was back, median, 99 % and worst: {report.quantiles(waits)}")
     slow = sorted(writes, key=lambda number: this.asked_at[number] - writes[number][0].at)[:3]
     for number in slow:
         print(f"question {number} waited for {writes[number][0].at - this.asked_at[number]:.1f} s for its first words")
@@ -307,6 +340,7 @@ def main() -> None:
     parser.add_argument("--standby", action="store_true")
     parser.add_argument("--namespaces", action="store_true")
     parser.add_argument("--replica", action="store_true")
+    parser.add_argument("--outage", type=float, default=0.0, help="seconds")
     parser.add_argument("--logs", type=Path, help="a directory for the hosts' logs")
     arguments = Arguments(**vars(parser.parse_args()))
     if arguments.namespaces:

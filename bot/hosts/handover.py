@@ -23,6 +23,8 @@ DOUBTED_S, AVOIDED_S = 15.0, 60.0
 """How long a host is doubted that did not hand a request over, and how long that request is left alone, seconds."""
 LATE_S = 2.0
 """A host whose lease was not renewed for so long after it should have been is asked for nothing, seconds."""
+SETTLED_S = 2.0
+"""How long no answer begins after an outage of the database, seconds: earlier messages may wait on another host."""
 AGAIN_S = 0.1
 """Pause after a request that could not be taken, seconds."""
 
@@ -31,7 +33,7 @@ class Handover:
     """Takes requests of this host and of others, and gives those away that others took. `platforms`: served here."""
 
     def __init__(self, storage: Storage, queue: RequestQueue, replies: Replies, platforms: frozenset[str]) -> None:
-        self._inbox, self._hosts = storage.inbox, storage.hosts
+        self._storage, self._inbox, self._hosts = storage, storage.inbox, storage.hosts
         self._queue, self._replies, self.platforms = queue, replies, platforms
         self._expected: dict[str, asyncio.Future[bool]] = {}  # by request id; whether this host holds it now
         self._avoided: dict[str, float] = {}  # until when, by request id; monotonic
@@ -61,6 +63,8 @@ class Handover:
             raise
 
     async def _take(self, request: GenerationRequest, holder: str) -> GenerationRequest | None:
+        if self._hosts.this:
+            await asyncio.sleep(max(0.0, SETTLED_S - self._storage.outage_over_for_s))
         taken = await self._inbox.start(request.request_id)
         if not self._hosts.this:  # nobody else can have taken it
             return request

@@ -126,7 +126,13 @@ class Service:
         return late
 
     def _leased_turns(self, storage: Storage) -> LeasedTurns:
-        return LeasedTurns(storage.leases, storage.hosts.this, lambda: self._hosts.others, lambda: storage.holds_claim)
+        return LeasedTurns(
+            storage.leases,
+            storage.hosts.this,
+            lambda: self._hosts.others,
+            lambda: storage.holds_claim,
+            lambda: storage.outage_over_for_s,
+        )
 
     @property
     def _works(self) -> bool:

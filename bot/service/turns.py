@@ -44,7 +44,7 @@ class LeasedTurns:
     """Turns of the host `owner`, inside of its `async with` block.
 
     others: the other hosts that are alive, as far as it was known last. may_send: whether the lease of this host lasts.
-    everywhere: turns that every host holds.
+    outage_over_for_s: as Storage's. everywhere: turns that every host holds.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class LeasedTurns:
         owner: str,
         others: Callable[[], Sequence[Host]] = lambda: (),
         may_send: Callable[[], bool] = lambda: True,
+        outage_over_for_s: Callable[[], float] = lambda: math.inf,
         *,
         everywhere: Collection[str] = EVERYWHERE,
         timing: LeaseTiming | None = None,
@@ -62,11 +63,14 @@ class LeasedTurns:
         self._wanted: dict[str, tuple[str, ...]] = {}  # by name, the names that are divided with it
         self._trusted_until: dict[str, float] = {}  # on the clock of `_clock`
         self._cut_off = False
-        self._unreachable_at = -math.inf  # when the database did not answer last
+        self._outage_over_for_s = outage_over_for_s
+        self._began = -math.inf
+        self._renews = True  # as of the last attempt
         self._changed, self._due = asyncio.Event(), asyncio.Event()
         self._electing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._began = _clock()
         self._electing = asyncio.create_task(self._keep_electing(), name="turns")
         return self
 
@@ -185,12 +189,8 @@ class LeasedTurns:
     async def _any_free(self) -> bool:
         """Whether no host holds a turn that this one waits for."""
         waiting = [name for name in self._wanted if not self.holds(name)]
-        began = _clock()
         with suppress(StorageError):
-            free = bool(waiting) and await self._leases.any_free(waiting)
-            if _clock() - began > self._timing.poll:
-                self._unreachable_at = _clock()
-            return free
+            return bool(waiting) and await self._leases.any_free(waiting)
         return False
 
     def _is_in_doubt(self) -> bool:
@@ -203,16 +203,16 @@ class LeasedTurns:
         began = _clock()
         wanted = {name for name, among in self._wanted.items() if among == names}
         held = {name for name in wanted if self.holds(name)}
-        if not held and began - self._unreachable_at < self._timing.every:
-            return  # who was connected before an outage goes first
+        # after an outage, which this host may have begun in, who was connected renews its lease first
+        expired = min(began - self._began, self._outage_over_for_s()) >= self._timing.every
         try:
-            kept = await self._leases.share(self._owner, names, wanted, held, self._timing.valid)
+            kept = await self._leases.share(self._owner, names, wanted, held, self._timing.valid, expired=expired)
         except StorageError as error:
-            is_news = began - self._unreachable_at > 2 * self._timing.every
-            self._unreachable_at = _clock()
-            if held and is_news:
+            renewed, self._renews = self._renews, False
+            if held and renewed:
                 log.warning("%s could not be renewed: %s", ", ".join(sorted(held)), error)
             return
+        self._renews = True
         for name in wanted - kept:
             self._trusted_until.pop(name, None)
         for name in kept & self._wanted.keys():

@@ -130,6 +130,11 @@ class Database:
         return self._backend.holds_claim()
 
     @property
+    def outage_over_for_s(self) -> float:
+        """Seconds since the server's last outage, infinite without one; 0 during one."""
+        return self._outage.over_for_s
+
+    @property
     def host(self) -> str:
         """The name of this host in rows, '' in a file."""
         return self._backend.host

@@ -15,7 +15,7 @@ _CLAIM = text(f"""
     INSERT INTO leases (name, owner, epoch, expires_at) VALUES (:name, :owner, 1, {_NOW} + :seconds)
     ON CONFLICT (name) DO UPDATE
     SET owner = excluded.owner, epoch = leases.epoch + 1, expires_at = excluded.expires_at
-    WHERE leases.owner = excluded.owner OR leases.expires_at < {_NOW}
+    WHERE leases.owner = excluded.owner OR leases.expires_at = 0 OR (:expired AND leases.expires_at < {_NOW})
     RETURNING epoch
 """)
 _RELEASE = text("UPDATE leases SET expires_at = 0 WHERE name = :name AND owner = :owner")
@@ -46,12 +46,20 @@ class Leases:
         self._database = database
 
     async def share(
-        self, owner: str, names: Sequence[str], wanted: Collection[str], held: Collection[str], seconds: float
+        self,
+        owner: str,
+        names: Sequence[str],
+        wanted: Collection[str],
+        held: Collection[str],
+        seconds: float,
+        *,
+        expired: bool = True,
     ) -> set[str]:
         """Claim or renew leases for `seconds`; returns those that `owner` holds now.
 
         names: the leases that are divided equally among the hosts that call this with the same names. wanted: those of
         them that this host wants. held: those that it holds. If it holds too many, it gives up one with each call.
+        expired: also claim leases that others did not release.
         """
 
         def work(connection: Connection) -> set[str]:
@@ -61,7 +69,7 @@ class Leases:
             # a claim locks even a row that it cannot have, so hosts that hold different ones would wait for each other
             others = set(connection.execute(_OF_OTHERS, {"names": list(names), "owner": owner}).scalars())
             for name in sorted(set(wanted) - others, key=lambda name: (name not in held, names.index(name))):
-                lease = {"name": name, "owner": owner, "seconds": seconds}
+                lease = {"name": name, "owner": owner, "seconds": seconds, "expired": expired}
                 if len(kept) < most:
                     if connection.execute(_CLAIM, lease).scalar_one_or_none() is not None:
                         kept.add(name)
@@ -76,7 +84,7 @@ class Leases:
 
         def work(connection: Connection) -> bool:
             connection.execute(_FORGET_EXPIRED, {"prefix": kind})
-            lease = {"name": kind + name, "owner": owner, "seconds": seconds}
+            lease = {"name": kind + name, "owner": owner, "seconds": seconds, "expired": True}
             return connection.execute(_CLAIM, lease).scalar_one_or_none() is not None
 
         return await self._database.write(work, urgent=True, at_once=True)
@@ -117,7 +125,7 @@ class Leases:
         if len(names) == 1:
             return 1
         prefix = _member_prefix(names)
-        connection.execute(_CLAIM, {"name": prefix + owner, "owner": owner, "seconds": seconds})
+        connection.execute(_CLAIM, {"name": prefix + owner, "owner": owner, "seconds": seconds, "expired": True})
         connection.execute(_FORGET_EXPIRED, {"prefix": prefix})
         return int(connection.execute(_COUNT_MEMBERS, {"prefix": prefix}).scalar_one())
 

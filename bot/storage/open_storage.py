@@ -90,6 +90,11 @@ class Storage:
         """Whether no other host can have declared this one dead up to this moment."""
         return self._database.holds_claim
 
+    @property
+    def outage_over_for_s(self) -> float:
+        """Seconds since the last outage of the database server, infinite without one; 0 during one."""
+        return self._database.outage_over_for_s
+
     def on_wake(self, woken: Callable[[], object]) -> None:
         """Call `woken`, on another thread, when another host has changed something. Without other hosts, never."""
         if isinstance(self._backend, PostgresqlServer):

@@ -1,6 +1,7 @@
 """Has calls wait while a database server does not answer, and logs the beginning and the end of that time."""
 
 import logging
+import math
 import threading
 import time
 
@@ -23,7 +24,8 @@ class Outage:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._since: float | None = None  # monotonic
+        self._since: float | None = None  # monotonic, as is `_ended_at`
+        self._ended_at = -math.inf
         self._impatient = threading.Event()
 
     def wait(self, attempt: int, error: Unreachable) -> bool:
@@ -45,8 +47,15 @@ class Outage:
             return
         with self._lock:
             since, self._since = self._since, None
+            self._ended_at = time.monotonic()
         if since is not None:
             log.warning("The database %s answers again, after %.0f s.", self._name, time.monotonic() - since)
+
+    @property
+    def over_for_s(self) -> float:
+        """Seconds since the last outage, infinite without one; 0 while the server does not answer."""
+        with self._lock:
+            return 0.0 if self._since is not None else time.monotonic() - self._ended_at
 
     def stop_waiting(self) -> None:
         """Let calls fail at once from now on."""

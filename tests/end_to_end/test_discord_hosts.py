@@ -1,7 +1,8 @@
 """Tests two hosts whose turns at Discord's gateway are leases on a PostgreSQL server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,16 @@ async def storage(tmp_path: Path, postgresql: PostgresqlProcess) -> AsyncIterato
 
 @asynccontextmanager
 async def run_host(
-    server: FakeDiscord, leases: Leases, name: str, timing: LeaseTiming = TIMING
+    server: FakeDiscord,
+    leases: Leases,
+    name: str,
+    timing: LeaseTiming = TIMING,
+    outage_over_for_s: Callable[[], float] = lambda: math.inf,
 ) -> AsyncIterator[RecordingCore]:
     """Runs an adapter as one of several hosts."""
     core = RecordingCore()
     adapter = DiscordAdapter(settings_of(server), server.connector, GATEWAY)
-    async with LeasedTurns(leases, name, lambda: [OTHER], timing=timing) as turns:
+    async with LeasedTurns(leases, name, lambda: [OTHER], outage_over_for_s=outage_over_for_s, timing=timing) as turns:
         running = asyncio.create_task(adapter.run(core, turns))
         try:
             yield core
@@ -55,10 +60,10 @@ async def test_the_next_host_connects_when_one_ends_and_when_one_is_cut_off(
 ) -> None:
     share, cut_off = storage.leases.share, set[str]()
 
-    async def share_unless_cut_off(owner: str, *arguments: Any) -> set[str]:  # Any: passed on
+    async def share_unless_cut_off(owner: str, *arguments: Any, **more: Any) -> set[str]:  # Any: passed on
         if owner in cut_off:
             raise StorageError("The database cannot be reached.")
-        return await share(owner, *arguments)
+        return await share(owner, *arguments, **more)
 
     monkeypatch.setattr(storage.leases, "share", share_unless_cut_off)
     async with FakeDiscord() as server, run_host(server, storage.leases, "second") as second:
@@ -85,16 +90,16 @@ async def test_an_outage_of_the_database_costs_no_session(storage: Storage, monk
     share, away = storage.leases.share, asyncio.Event()
     timing = LeaseTiming(valid=4.0, every=2.0, poll=0.1)
 
-    async def share_unless_away(*arguments: Any) -> set[str]:  # Any: passed on
+    async def share_unless_away(*arguments: Any, **more: Any) -> set[str]:  # Any: passed on
         if away.is_set():
             raise StorageError("The database cannot be reached.")
-        return await share(*arguments)
+        return await share(*arguments, **more)
 
     monkeypatch.setattr(storage.leases, "share", share_unless_away)
     async with FakeDiscord() as server, run_host(server, storage.leases, "first", timing) as first:
         ana, general = server.user("ana"), server.text_channel("general")
         await server.until(lambda: first.caught_up == 1 and server.gateway.online)
-        async with run_host(server, storage.leases, "second", timing):
+        async with run_host(server, storage.leases, "second", timing, lambda: 0.0):
             away.set()
             await asyncio.sleep(timing.valid + 1.0)
             await ana.says(general, "hello", mention=True)

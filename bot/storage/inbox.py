@@ -294,17 +294,6 @@ class Inbox:
         found = await self._found(select(requests).where(requests.c.request_id == request_id))
         return found[0] if found else None
 
-    async def latest(self, key: ConversationKey) -> StoredRequest | None:
-        """Return the newest request of this conversation, or None."""
-        newest = (
-            select(requests)
-            .where(of_key(requests, key))
-            .order_by(requests.c.accepted_at.desc(), requests.c.id.desc())
-            .limit(1)
-        )
-        found = await self._found(newest)
-        return found[0] if found else None
-
     async def first_asker(self, key: ConversationKey) -> str | None:
         """Id of the user who asked the first question of this conversation, or None."""
         first = select(requests.c.author_id).where(of_key(requests, key)).order_by(requests.c.id).limit(1)

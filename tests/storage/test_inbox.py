@@ -213,16 +213,6 @@ async def test_a_request_that_is_not_stored_cannot_end(storage: Storage) -> None
     assert await storage.inbox.request("request of m1") is None
 
 
-async def test_the_latest_request_is_the_one_accepted_last_here(storage: Storage) -> None:
-    assert await storage.inbox.latest(KEY) is None
-    await ask(storage, "m1", at=2.0)
-    newest = await ask(storage, "m2", at=3.0)
-    await storage.inbox.accept(ELSEWHERE, "m3", request=asked("m3", key=ELSEWHERE, at=4.0))
-    latest = await storage.inbox.latest(KEY)
-    assert latest is not None
-    assert latest.request == newest
-
-
 async def test_a_request_that_cannot_be_read_is_reported_without_its_content(storage: Storage, tmp_path: Path) -> None:
     await ask(storage, "m1")
     rows(tmp_path, 'UPDATE requests SET params = \'{"temperature": "secret"}\'')

@@ -104,8 +104,6 @@ RETRY = re.compile(r"couldn't bind|address already in use", re.IGNORECASE)
 """Lines of a server whose port was taken between the choice and its start."""
 
 CACHE_TOKENS = re.compile(r"(?:GPU|CPU) KV cache size: ([\d,]{1,15}) tokens")
-UNAUTHORIZED = "unauthorized: Invalid API Key"
-"""llama.cpp's line about a request with a wrong key: its clients are to see it, not the operators."""
 
 
 class ServerLog:

@@ -65,10 +65,13 @@ class ServiceCore:
     async def handle(self, event: Event) -> Outcome:
         """Handle one event. Raises StorageError if it could not be stored."""
         outcome = await self._handle(event)
-        if isinstance(outcome, Notice | Refused) and isinstance(event, IncomingMessage | IncomingCommand):
-            event_id = event.message_id if isinstance(event, IncomingMessage) else event.event_id
-            return outcome if await self._responds(event.key, event_id) else Accepted()
-        return outcome
+        if not isinstance(outcome, Notice | Refused):
+            return outcome
+        match event:
+            case IncomingMessage(asker=None, message_id=event_id) | IncomingCommand(event_id=event_id):
+                return outcome if await self._responds(event.key, event_id) else Accepted()
+            case _:
+                return outcome
 
     async def _handle(self, event: Event) -> Outcome:
         if isinstance(event, IncomingMessage):
@@ -86,7 +89,7 @@ class ServiceCore:
             return await self._actions.forget(event)
         if isinstance(event, MessageEdited):
             return await self._edited(event)
-        self._early_edits.drop(event)
+        self._early_edits.drop(event.key, event.message_id)
         return await self._actions.deleted(event)
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
@@ -122,11 +125,14 @@ class ServiceCore:
         outcome = await self._stored(event, self._conversations.message(latest))
         if (edit := self._early_edits.newer(latest)) is not None:  # it came while the message was stored
             await self._actions.edited(edit)
+        self._early_edits.drop(event.key, event.message_id)
         return outcome
 
     async def _edited(self, event: MessageEdited) -> Outcome:
         self._early_edits.keep(event)
-        return await self._actions.edited(event)
+        if await self._actions.edited(event):
+            self._early_edits.drop(event.key, event.message_id)
+        return Accepted()
 
     async def _stored(self, event: IncomingMessage, storing: Awaitable[Outcome]) -> Outcome:
         """Move the backfill's cursor past a message once it is stored."""

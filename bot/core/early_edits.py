@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import replace
 
-from bot.types.messages import ConversationKey, IncomingMessage, MessageDeleted, MessageEdited
+from bot.types.messages import ConversationKey, IncomingMessage, MessageEdited
 
 MOST = 100
 """Edits that are remembered; most are of messages that do not concern the bot, so they are in memory only."""
@@ -12,7 +12,7 @@ Message = tuple[str, str, str, str]
 
 
 class EarlyEdits:
-    """The latest edits that changed no stored message."""
+    """The latest edits that changed no stored message, with their files."""
 
     def __init__(self) -> None:
         self._edits: OrderedDict[Message, MessageEdited] = OrderedDict()
@@ -27,9 +27,9 @@ class EarlyEdits:
         if len(self._edits) > MOST:
             self._edits.popitem(last=False)
 
-    def drop(self, deletion: MessageDeleted) -> None:
-        """Forget the edit of a deleted message."""
-        self._edits.pop(_message(deletion.key, deletion.message_id), None)
+    def drop(self, key: ConversationKey, message_id: str) -> None:
+        """Forget the edit of a message that is stored or deleted."""
+        self._edits.pop(_message(key, message_id), None)
 
     def newer(self, message: IncomingMessage) -> MessageEdited | None:
         """Return the remembered edit of a message, if it is newer than the message's text."""

@@ -5,6 +5,7 @@ It looks when another host wakes it, and every second, since a wake may be lost.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ LOOK_S = 1.0
 SETTLE_S = 0.05
 """Pause before a look, seconds, so that many wakes are one look."""
 SLOW_S = 2.0
-"""A look that took longer was held up by an outage."""
+"""What a look may take without an outage, seconds."""
 
 Lost = Callable[[float], None]
 """Called when a host was declared dead, with the Unix time at which it renewed its lease last."""
@@ -55,6 +56,7 @@ class HostWatch:
         self._current, self._installed_models = current, installed_models
         self._described: Duties | None = None
         self._unrenewed: dict[str, tuple[float, float]] = {}  # by host: its lease's expiry, and when it was seen first
+        self._seen_at = -math.inf  # when the hosts' leases were read last
         self._heeded: dict[str, tuple[str, bool]] = {}  # signals that were passed on, by request id
         self._unknown: set[str] = set()  # ids of requests that seem to be this host's, and that it does not know
         self._looking = asyncio.Lock()
@@ -125,11 +127,11 @@ class HostWatch:
 
     async def _look(self) -> None:
         await self._look_at_requests()
-        began = time.monotonic()
         hosts = await self._hosts.all()
         now = time.monotonic()
-        if now - began > SLOW_S:
+        if now - self._seen_at > self._hosts.watched_s + LOOK_S + SLOW_S:  # in an outage nobody could renew a lease
             self._unrenewed.clear()
+        self._seen_at = now
         self.others = [host for host in hosts if host.left_s > 0 and host.name != self._hosts.this]
         self._current.elsewhere = frozenset[str]().union(*(host.models for host in self.others))
         late = {host.name for host in hosts if host.left_s < self._hosts.renewed_s - LATE_S}

@@ -44,7 +44,7 @@ class LeasedTurns:
     """Turns of the host `owner`, inside of its `async with` block.
 
     others: the other hosts that are alive, as far as it was known last. may_send: whether the lease of this host lasts.
-    outage_over_for_s: as Storage's. everywhere: turns that every host holds.
+    outage_over_for_s: as in Storage. everywhere: turns that every host holds.
     """
 
     def __init__(
@@ -93,14 +93,16 @@ class LeasedTurns:
         """Whether this host holds a turn, or may hold it as far as it can know."""
         if name in self._everywhere:
             return not self._cut_off
-        trusted_until = self._trusted_until.get(name, -math.inf)
-        return _clock() < trusted_until + (self._timing.cut_off if self._has_rivals() else math.inf)
+        trusted_until = self._trusted_until.get(name)
+        if trusted_until is None:
+            return False
+        return not self._are_others_receiving() or _clock() < trusted_until + self._timing.cut_off
 
     def holds_any(self, platform: str) -> bool:
         """Whether this host holds a turn of a platform, or a part of one."""
         return any(map(self.holds, [platform, *self._of(platform)]))
 
-    def _has_rivals(self) -> bool:
+    def _are_others_receiving(self) -> bool:
         """Whether another host could hold the turns of this one."""
         return any("adapters" in host.roles for host in self._others())
 
@@ -137,7 +139,7 @@ class LeasedTurns:
         well = _clock()
         while _clock() - well < self._timing.cut_off:
             await asyncio.sleep(self._timing.poll)
-            if self._may_send() or not self._has_rivals():
+            if self._may_send() or not self._are_others_receiving():
                 well = _clock()
         self._cut_off = True
         log.warning("The database cannot be reached, so the other hosts get what this one would receive meanwhile.")
@@ -203,7 +205,7 @@ class LeasedTurns:
         began = _clock()
         wanted = {name for name, among in self._wanted.items() if among == names}
         held = {name for name in wanted if self.holds(name)}
-        # after an outage, which this host may have begun in, who was connected renews its lease first
+        # After an outage the host that was connected renews its lease first; this one may have started during it.
         expired = min(began - self._began, self._outage_over_for_s()) >= self._timing.every
         try:
             kept = await self._leases.share(self._owner, names, wanted, held, self._timing.valid, expired=expired)

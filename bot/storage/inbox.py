@@ -62,10 +62,12 @@ class Inbox:
         *,
         turns: Sequence[NewTurn] = (),
         request: GenerationRequest | None = None,
+        at_once: bool = True,
     ) -> bool:
         """Store an event with its turns and its request; False, without a write, if the event is known.
 
-        identity: the platform's id of the event, unique in its channel; the thread is not part of it.
+        identity: the platform's id of the event, unique in its channel; the thread is not part of it. at_once: fail
+        while the server does not answer.
         """
 
         def accept(connection: Connection) -> bool:
@@ -77,7 +79,7 @@ class Inbox:
                 self._put(connection, request)
             return True
 
-        return await self._database.write(accept, urgent=True, at_once=True)
+        return await self._database.write(accept, urgent=True, at_once=at_once)
 
     async def ask(
         self, key: ConversationKey, identity: str, turns: Sequence[NewTurn], make: MakeRequest, holder: str = ""

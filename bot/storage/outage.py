@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
-"""Longest pause between two attempts, so that an event waits less than the 3 s in which it must be acknowledged."""
+"""Longest pause between two attempts: what fails at once fails within the 3 s in which it must be acknowledged."""
 
 
 class Unreachable(StorageError):

@@ -9,9 +9,12 @@ import pytest
 
 from bot.storage import Storage
 from bot.types.messages import Accepted, FinishReason, Notice, Refused
+from tests.support.builders.databases import CHOSEN
 from tests.support.builders.hosts import TwoHosts, ask_and_hold, channel_of, run_host, run_two_hosts
 from tests.support.builders.storage_rows import rows
+from tests.support.fakes.database_relay import DatabaseRelay, run_relay
 from tests.support.fakes.scripted_platform import ScriptedPlatform
+from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
 
@@ -41,6 +44,32 @@ async def test_both_write_answers_and_each_question_is_answered_once(hosts: TwoH
     assert len(hosts.platform.posted) == len(questions)
     assert hosts.first.engine.asked
     assert hosts.second.engine.asked
+
+
+async def test_after_an_outage_each_host_has_time_to_renew_its_lease(
+    tmp_path: Path, relay: DatabaseRelay, postgresql: PostgresqlProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.storage.postgresql.LEASE_S", 4.5)
+    monkeypatch.setattr("bot.storage.postgresql.RENEW_S", 0.3)
+    monkeypatch.setattr("bot.storage.outage.MAX_PAUSE_S", 0.1)  # as short as the lease
+    url = CHOSEN.url(tmp_path)
+    assert url is not None
+    async with AsyncExitStack() as stack:
+        later = await stack.enter_async_context(run_relay(postgresql.socket))
+        platform = await stack.enter_async_context(ScriptedPlatform())
+        first = await stack.enter_async_context(run_host(tmp_path, "first", platform, database_url=relay.url(url)))
+        second = await stack.enter_async_context(run_host(tmp_path, "second", platform, database_url=later.url(url)))
+        await TwoHosts(first, second).acquainted(2)
+        await relay.cut()
+        await later.cut()
+        await asyncio.sleep(5.5)
+        await relay.start()
+        await asyncio.sleep(0.5)
+        await later.start()
+        await asyncio.sleep(2.0)
+        assert not first.running.done()
+        assert not second.running.done()
+        await first.team.asks("ana", "hello")
 
 
 async def test_a_waiting_question_moves_to_a_host_that_starts_later_into_the_same_message(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from bot.storage import Storage, postgresql
 from bot.types.errors import StorageError
+from bot.types.messages import MessageDeleted
 from tests.support.builders.service import run_service
 from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.fakes.scripted_engine import ScriptedEngine
@@ -48,6 +49,22 @@ async def test_an_outage_acknowledges_and_loses_nothing_and_ends_by_itself(
         for question in asked:
             (answer,) = setup.team.replies_to(question)
             assert answer.text == f"You said: {question}"
+
+
+async def test_a_question_that_is_deleted_during_an_outage_is_not_answered(
+    tmp_path: Path, relay: DatabaseRelay, url: SecretStr
+) -> None:
+    async with run_service(tmp_path, database_url=relay.url(url)) as setup:
+        await setup.team.asks("ana", "before")
+        await relay.cut()
+        await setup.team.sends("ana", "secret")
+        deletion = await setup.platform.send(MessageDeleted(setup.team.key, setup.team.asked["secret"]))
+        await asyncio.sleep(1.0)
+        await relay.start()
+        await setup.platform.outcome(deletion)
+        await setup.team.asks("ana", "after")
+        assert setup.engine.questions() == ["before", "after"]
+        assert len(setup.platform.posted) == 2
 
 
 @pytest.mark.fault(37)

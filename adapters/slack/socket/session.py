@@ -105,7 +105,8 @@ class SocketSession:
                 _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
                 for task in late:
                     task.cancel()
-                await asyncio.gather(*late, return_exceptions=True)
+                if late:  # one that stores something ends only when the database answers
+                    await asyncio.wait(late, timeout=CLOSE_TIMEOUT_S)
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):  # a dead connection does not answer a close
                     await client.close()  # type: ignore[no-untyped-call]

@@ -95,7 +95,8 @@ class Service:
                 self.web = self._assemble(storage)
                 async with AsyncExitStack() as stack:
                     if storage.hosts.this:
-                        self._turns = await stack.enter_async_context(self._leased_turns(storage))
+                        turns = LeasedTurns.of(storage, lambda: self._hosts.others)
+                        self._turns = await stack.enter_async_context(turns)
                     await stack.enter_async_context(self.web)
                     await self._recover()
                     await self._serve()
@@ -124,15 +125,6 @@ class Service:
             if isinstance(adapter, Reloading):
                 adapter.reload(now)
         return late
-
-    def _leased_turns(self, storage: Storage) -> LeasedTurns:
-        return LeasedTurns(
-            storage.leases,
-            storage.hosts.this,
-            lambda: self._hosts.others,
-            lambda: storage.holds_claim,
-            lambda: storage.outage_over_for_s,
-        )
 
     @property
     def _works(self) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from bot.storage import Host, Leases
+from bot.storage import Host, Leases, Storage
 from bot.types.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,12 @@ class LeasedTurns:
         self._renews = True  # as of the last attempt
         self._changed, self._due = asyncio.Event(), asyncio.Event()
         self._electing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, storage: Storage, others: Callable[[], Sequence[Host]]) -> Self:
+        """The turns of the host that uses this storage."""
+        this, leases = storage.hosts.this, storage.leases
+        return cls(leases, this, others, lambda: storage.holds_claim, lambda: storage.outage_over_for_s)
 
     async def __aenter__(self) -> Self:
         self._began = _clock()

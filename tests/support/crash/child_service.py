@@ -33,7 +33,7 @@ from bot.cli.run import serve
 from bot.config.settings import Settings
 from bot.observability.logs import setup_logs
 from bot.platforms.adapter import Adapter
-from bot.service.turns import LeasedTurns, LeaseTiming
+from bot.service.turns import LeaseTiming
 from bot.storage import Cursors, Inbox, Outbox
 from bot.types.engine import EngineRequest
 from tests.support.builders.discord_adapter import QUICK as QUICK_DISCORD
@@ -159,8 +159,8 @@ def live(parameters: ChildParameters) -> None:
         patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))
         patched.enter_context(patch("bot.storage.postgresql.LEASE_S", parameters.lease_s))
         patched.enter_context(patch("bot.storage.postgresql.RENEW_S", parameters.lease_s / 3))
-        turns = partial(LeasedTurns, timing=LeaseTiming(cut_off=3 * parameters.lease_s))
-        patched.enter_context(patch("bot.service.service.LeasedTurns", turns))
+        timing = partial(LeaseTiming, cut_off=3 * parameters.lease_s)
+        patched.enter_context(patch("bot.service.turns.LeaseTiming", timing))
         if parameters.point is not None:
             holder, name = SEAMS[parameters.point.seam]
             patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), parameters.point)))

@@ -160,16 +160,15 @@ class Actions:
         except RequestRefused as error:
             return Refused(str(error))
 
-    async def edited(self, event: MessageEdited) -> bool:
-        """Update an edited message, and offer a rerun of its answer for RERUN_S; returns whether its text changed."""
+    async def edited(self, event: MessageEdited) -> None:
+        """Update an edited message; offer a rerun if its question is younger than RERUN_S."""
         changed = await self._conversations.edited(event)
         asked = await self._storage.inbox.of_message(event.key, event.message_id, everywhere=True)
         if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
-            return changed
+            return
         request_id, hosts = asked[-1].request.request_id, self._storage.hosts
         if not hosts.this or self._replies.get(request_id) is not None or not await hosts.note_edit(request_id):
             self._replies.offer_rerun(request_id)
-        return changed
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """Stop the answers to a deleted message and delete its turns."""

@@ -121,16 +121,16 @@ class ServiceCore:
         """Raises QueueFull and StorageError."""
         if not self._is_served(event.key, event.asker or event.author):
             return Accepted()
-        latest = self._early_edits.applied(event)
-        outcome = await self._stored(event, self._conversations.message(latest))
-        if (edit := self._early_edits.newer(latest)) is not None:  # it came while the message was stored
+        outcome = await self._stored(event, self._conversations.message(self._early_edits.applied(event)))
+        if (edit := self._early_edits.newer(event)) is not None:  # it may have come while the message was stored
             await self._actions.edited(edit)
         self._early_edits.drop(event.key, event.message_id)
         return outcome
 
     async def _edited(self, event: MessageEdited) -> Outcome:
         self._early_edits.keep(event)
-        if await self._actions.edited(event):
+        await self._actions.edited(event)
+        if await self._storage.history.authors(event.key, event.message_id):  # the message is stored
             self._early_edits.drop(event.key, event.message_id)
         return Accepted()
 

@@ -12,7 +12,7 @@ Message = tuple[str, str, str, str]
 
 
 class EarlyEdits:
-    """The latest edits that changed no stored message, with their files."""
+    """The latest edits of messages that are not stored, with their files."""
 
     def __init__(self) -> None:
         self._edits: OrderedDict[Message, MessageEdited] = OrderedDict()

@@ -28,8 +28,8 @@ class Identity:
 def identity_of(directory: Path) -> Identity:
     """Return the identity of the host of a state directory, which gets a name if it has none.
 
-    The name has that of the machine at the first start, and an id. Raises ConfigError if something else is in the
-    place of the file, and OSError.
+    The name has that of the machine at the first start, and an id. Raises ConfigError if the file cannot be used, and
+    StorageError or OSError if the disk fails.
     """
     found = identity_in(directory)
     if found is None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.storage import Inbox, Outbox
+from bot.storage import History, Inbox, Outbox
 from bot.types.errors import StorageError
 from bot.types.messages import ActionKind, FinishReason
 from tests.support.builders.service import ServiceSetup
@@ -79,6 +79,34 @@ async def test_an_edit_that_arrives_before_its_question_is_what_is_answered(setu
     await team.edits("helo", "hallo", at=4.0)
     assert (await team.asks("ana", "helo")).text == "You said: hello"
     assert setup.engine.questions() == ["hello"]
+
+
+async def test_an_early_edit_that_could_not_be_stored_is_stored_with_the_next_delivery(
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, edit, failures = Inbox.ask, History.edit, [StorageError("The disk is full.")]
+
+    async def slow(*args: object, **more: object) -> object:
+        await setup.adapter.passing("storing")
+        return await ask(*args, **more)  # type: ignore[arg-type]  # same arguments
+
+    async def fail_once(*args: object, **more: object) -> bool:
+        if failures and team.asked["helo"] in args and setup.platform.outcomes:  # the one after the message was stored
+            raise failures.pop()
+        return await edit(*args, **more)  # type: ignore[arg-type]  # same arguments
+
+    monkeypatch.setattr(Inbox, "ask", slow)
+    monkeypatch.setattr(History, "edit", fail_once)
+    setup.platform.gates.hold("storing")
+    question = await team.sends("ana", "helo")
+    await setup.platform.gates.reached("storing")
+    await team.edits("helo", "hello", at=5.0)
+    await setup.platform.gates.open("storing")
+    await team.reply_to("helo")
+    assert not failures
+    await setup.platform.deliver_again(question)
+    await team.asks("ana", "next")
+    assert setup.engine.prompt_of("next").prompt.turns[0].text == "hello"
 
 
 async def test_an_edit_before_a_question_that_is_newer_changes_nothing(setup: ServiceSetup, team: Team) -> None:

@@ -1,7 +1,8 @@
 """One Socket Mode socket, from its opening to its end.
 
 An acknowledgement is sent on the socket that delivered the event, and not once Slack has given up waiting. A socket
-without frames for the idle timeout counts as ended. close() leaves no task behind.
+without frames for the idle timeout counts as ended. close() cancels all tasks; one that stores something may end later,
+when the database answers.
 
 slack_sdk's client would reconnect by itself, but it closes the old socket first and retries a bad address for ever. So
 each client serves one socket, and `connection` opens the next.
